@@ -71,7 +71,13 @@ async def run(settings: Settings, greeting: Callable[[App], str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, end, number)
     app = App(settings)
-    await app.start()
+    try:
+        await app.start()
+    except BaseException:
+        # The admin is made all the same, and the password is never told again.
+        if app.made_up_password:
+            print(first_admin(settings, app.made_up_password), flush=True)
+        raise
     print(greeting(app), flush=True)
     try:
         number = await ended
@@ -95,11 +101,14 @@ def welcome(app: App) -> str:
         ("API key", _where_the_key_is(settings)),
         ("Telegram", _telegram(settings)),
     ]
-    if app.made_up_password:
-        made = f"{settings.web_auth_username}, password {app.made_up_password} (shown only now)"
-        lines.append(("First admin", made))
     shown = "\n".join(f"  {name:<12}{text}" for name, text in lines)
+    if app.made_up_password:
+        shown += f"\n  {first_admin(settings, app.made_up_password)}"
     return f"claude-orchestrator {VERSION}\n{shown}"
+
+
+def first_admin(settings: Settings, made_up: str) -> str:
+    return f"First admin {settings.web_auth_username}, password {made_up} (shown only now)"
 
 
 def _credential(app: App) -> str:
@@ -137,7 +146,10 @@ def _list_users(arguments: argparse.Namespace) -> int:
 
 def _hash_password(arguments: argparse.Namespace) -> int:
     password = getpass.getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline()
-    print(passwords.plain_hash(config.checked_password(password.rstrip("\r\n"))))
+    try:
+        print(passwords.plain_hash(config.checked_password(password.rstrip("\r\n"))))
+    except ValueError as error:
+        raise ConfigError(f"The password {error}.") from None
     return 0
 
 
@@ -174,7 +186,7 @@ async def _users(settings: Settings) -> AsyncIterator[Users | None]:
         undo.push_async_callback(users.close)
         await db.migrate()
         if made_up := await users.make_first_admin(settings):
-            print(f"First admin: {settings.web_auth_username}, password {made_up} (shown only now)")
+            print(first_admin(settings, made_up))
         yield users
 
 

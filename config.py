@@ -113,7 +113,7 @@ class Settings:
 
     host: str = _setting(_text, "127.0.0.1")
     port: int = _setting(_whole(0, 65535), 8765)
-    data_dir: Path = _setting(_path, Path("data").absolute())
+    data_dir: Path = _setting(_path, Path("data"))
     database_url: str = _setting(_database, "", secret=True)
     orchestrator_api_key: str = _setting(_text, "", secret=True)
     web_auth_username: str = _setting(_text, "admin")
@@ -163,7 +163,7 @@ class Settings:
 
 
 def read(environ: Mapping[str, str]) -> Settings:
-    values = {}
+    values: dict[str, Any] = {"data_dir": Path("data").absolute()}
     for item in fields(Settings):
         name = item.name.upper()
         given = _given(environ, name, secret=item.metadata["secret"])

@@ -14,11 +14,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from models import TABLES, no_driver
+
 import peewee
-from playhouse.migrations import Runner
 
 from errors import AppError, ConfigError, unavailable
-from models import TABLES
+
+with no_driver():
+    from playhouse.migrations import Runner
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -200,15 +203,15 @@ def _postgresql_parts(url: str) -> dict[str, Any]:
     try:
         parts = conninfo_to_dict(url)
     except ProgrammingError:
-        parts = {"host": "@"}
+        parts = {"port": "none"}
     places = f"{parts.get('host', '')}{parts.get('dbname', '')}"
     ports = str(parts.get("port", "0")).split(",")
-    if "@" in places or not all(port.isdigit() for port in ports):
-        raise ConfigError(
-            "DATABASE_URL is no address of a PostgreSQL database, such as postgresql://user:"
-            "password@host:5432/name; in a password, write @ : / % as %40 %3A %2F %25."
-        )
-    return {**POSTGRESQL, **parts}
+    if "@" not in places and all(port.isdigit() for port in ports):
+        return {**POSTGRESQL, **parts}
+    raise ConfigError(
+        "DATABASE_URL is no address of a PostgreSQL database, such as postgresql://user:"
+        "password@host:5432/name; in a password, write @ : / % as %40 %3A %2F %25."
+    )
 
 
 def _postgresql(parts: dict[str, Any]) -> peewee.PostgresqlDatabase:

@@ -6,8 +6,9 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from db import Database
 from models import Instance
+
+from db import Database
 
 BEAT_SECONDS = 10
 DEAD_SECONDS = 30

@@ -10,7 +10,9 @@ import orjson
 from config import LogFormat, LogLevel
 
 EXTRA = ("session", "user", "action")
-CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {9: "\t"}
+# What would begin a line, move a cursor, or be no character at all.
+UNPRINTED = (*range(9), *range(10, 32), *range(127, 160), 0x2028, 0x2029, *range(0xD800, 0xE000))
+SHOWN = {code: f"\\x{code:02x}" for code in UNPRINTED}
 
 
 class TextLines(logging.Formatter):
@@ -21,7 +23,7 @@ class TextLines(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """One line, whatever was asked of us: a forged one would look like ours."""
         more = " ".join(f"{name}={value}" for name, value in _extra(record).items())
-        return f"{super().formatMessage(record)} {more}".rstrip().translate(CONTROLS)
+        return f"{super().formatMessage(record)} {more}".rstrip().translate(SHOWN)
 
 
 class JsonLines(logging.Formatter):

@@ -1,26 +1,36 @@
 """Every table on one page. Instants are whole milliseconds since 1970, UTC; ids are text."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-# peewee imports every driver that it finds, and psycopg alone takes 11 MiB that
-# SQLite never uses: db.py loads it when the database is PostgreSQL.
-loaded = sys.modules.get("psycopg")
-sys.modules["psycopg"] = None  # type: ignore[assignment]
-from peewee import (  # noqa: E402
-    AutoField,
-    BigIntegerField,
-    BooleanField,
-    CompositeKey,
-    FloatField,
-    ForeignKeyField,
-    IntegerField,
-    Model,
-    TextField,
-)
 
-del sys.modules["psycopg"]
-if loaded:
-    sys.modules["psycopg"] = loaded
+@contextmanager
+def no_driver() -> Iterator[None]:
+    """peewee imports every driver that it finds, and psycopg alone takes 11 MiB that SQLite
+    never uses: db.py loads it when the database is PostgreSQL."""
+    if "psycopg" in sys.modules:
+        yield  # somebody wanted it
+        return
+    sys.modules["psycopg"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["psycopg"]
+
+
+with no_driver():
+    from peewee import (
+        AutoField,
+        BigIntegerField,
+        BooleanField,
+        CompositeKey,
+        FloatField,
+        ForeignKeyField,
+        IntegerField,
+        Model,
+        TextField,
+    )
 
 
 class Table(Model):

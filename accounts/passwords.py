@@ -34,7 +34,7 @@ def hashed(password: str) -> str:
 def plain_hash(password: str) -> str:
     """The plain bcrypt form that WEB_AUTH_PASSWORD_HASH takes."""
     if len(password.encode()) > LONGEST_PLAIN:
-        raise ValueError(f"bcrypt takes at most {LONGEST_PLAIN} bytes; choose a shorter password.")
+        raise ValueError(f"may have at most {LONGEST_PLAIN} bytes, as bcrypt takes no more")
     return bcrypt.hashpw(password.encode(), bcrypt.gensalt(COST)).decode()
 
 

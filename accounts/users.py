@@ -6,6 +6,8 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 
+from models import User
+
 from peewee import IntegrityError, fn
 
 from accounts import passwords
@@ -13,7 +15,6 @@ from accounts.passwords import Hasher
 from config import Settings
 from db import Database
 from errors import conflict, forbidden, invalid, not_found, unavailable
-from models import User
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 FIRST_UID = 20_000
@@ -98,7 +99,7 @@ class Users:
             made = await self._db.run(_add_first, username, stored)
         except IntegrityError:
             made = False  # another start was quicker: the name or the uid is taken
-        return made_up if made else None
+        return (made and made_up) or None
 
 
 def _named(username: str) -> Person | None:

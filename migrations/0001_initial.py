@@ -19,7 +19,12 @@ from peewee import (
 )
 
 
-class User(Model):
+class Table(Model):
+    class Meta:
+        legacy_table_names = False
+
+
+class User(Table):
     id = TextField(primary_key=True)
     username = TextField(unique=True)
     role = TextField()
@@ -33,7 +38,7 @@ class User(Model):
         table_name = "users"
 
 
-class Instance(Model):
+class Instance(Table):
     id = TextField(primary_key=True)
     host = TextField()
     process = TextField()
@@ -44,7 +49,7 @@ class Instance(Model):
         table_name = "instances"
 
 
-class Session(Model):
+class Session(Table):
     id = TextField(primary_key=True)
     user = ForeignKeyField(User, on_delete="CASCADE")
     title = TextField(default="")
@@ -68,7 +73,7 @@ class Session(Model):
         indexes = ((("user", "last_active_at", "id"), False),)
 
 
-class Turn(Model):
+class Turn(Table):
     session = ForeignKeyField(Session, on_delete="CASCADE")
     number = IntegerField()
     uuid = TextField()
@@ -87,7 +92,7 @@ class Turn(Model):
         indexes = ((("session", "uuid"), True), (("state",), False))
 
 
-class Event(Model):
+class Event(Table):
     session = ForeignKeyField(Session, on_delete="CASCADE")
     seq = BigIntegerField()
     turn = IntegerField()
@@ -100,7 +105,7 @@ class Event(Model):
         primary_key = CompositeKey("session", "seq")
 
 
-class Usage(Model):
+class Usage(Table):
     id = AutoField()
     user = ForeignKeyField(User, on_delete="CASCADE")
     session_id = TextField(index=True)

@@ -43,5 +43,9 @@ class Panel:
 
     def _wire(self) -> Wire:
         assert self._runner.server, "it is set up before anything listens"
-        loop = asyncio.get_running_loop()
-        return Wire(self._runner.server, loop=loop, access_log=None, lingering_time=LINGER_SECONDS)
+        return Wire(
+            self._runner.server,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type] # its lines would show query strings
+            lingering_time=LINGER_SECONDS,
+        )

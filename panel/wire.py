@@ -1,6 +1,7 @@
 """The connection itself: what comes in and is no HTTP request that can be read."""
 
 import logging
+from typing import Any
 
 from aiohttp import http_exceptions, web
 
@@ -29,6 +30,11 @@ class Wire(web.RequestHandler):
         response = error_response(_told(status, exc))
         response.force_close()
         return response
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """A body that can't be decoded was answered, and is then found so once more."""
+        if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kw)
 
 
 def _told(status: int, exc: BaseException | None) -> AppError:

@@ -64,11 +64,11 @@ class Slots:
             self.give_back(user)
 
     async def _take(self, user: str, on_wait: Callable[[int], None]) -> None:
-        if self.taken < self._capacity and not self._waiting:
-            self._held[user] += 1
-            return
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append((user, turn))
+        self._admit()
+        if turn.done():
+            return
         on_wait(len(self._waiting))
         try:
             await turn
@@ -82,22 +82,22 @@ class Slots:
 
     def give_back(self, user: str) -> None:
         self._held[user] -= 1
-        # One that was cancelled has not left the line yet when its task had no time to.
-        while self.taken < self._capacity and (
-            waiting := [entry for entry in self._waiting if not entry[1].done()]
-        ):
-            self._admit(min(waiting, key=lambda entry: self._held[entry[0]]))
+        self._admit()
 
-    def _admit(self, entry: tuple[str, asyncio.Future[None]]) -> None:
-        self._waiting.remove(entry)
-        self._held[entry[0]] += 1
-        entry[1].set_result(None)
+    def _admit(self) -> None:
+        while self.taken < self._capacity and self._waiting:
+            entry = min(self._waiting, key=lambda entry: self._held[entry[0]])
+            self._waiting.remove(entry)
+            # Whoever was cancelled stands in line until its task has had time to leave.
+            if not entry[1].done():
+                self._held[entry[0]] += 1
+                entry[1].set_result(None)
 
     def _leave(self, user: str, turn: asyncio.Future[None]) -> None:
-        if turn.done() and not turn.cancelled():
-            self.give_back(user)
-        else:
+        if turn.cancelled():
             self._waiting = deque(entry for entry in self._waiting if entry[1] is not turn)
+        else:
+            self.give_back(user)
 
 
 def memory() -> tuple[int, int]:

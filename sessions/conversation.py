@@ -18,7 +18,7 @@ from sessions.turn import Asked, Failure
 
 STORAGE_SECONDS = 5.0
 RETRY_SECONDS = 1.0
-CLOSE_SECONDS = 7.0
+CLOSE_SECONDS = 6.0
 STOPPED = "The server was stopped while it worked on this prompt. It is not run again by itself."
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class Conversation:
         self._worker: asyncio.Task[None] | None = None
         # Held while prompts are accepted and turns closed: one after the other.
         self._in_order = asyncio.Lock()
+        self._stuck = False  # the database takes nothing
         self._resting = False
         self._closed = False
 
@@ -120,6 +121,11 @@ class Conversation:
     async def step(self, now: float) -> None:
         await self._runner.step(now)
 
+    async def sleep(self) -> None:
+        """Its process ends, and the next prompt starts another that goes on from there."""
+        self._runner.tell_asleep()
+        await self.resident.sleep()
+
     def rest(self) -> None:
         """No further turn begins; what waits stays a row."""
         self._resting = True
@@ -184,10 +190,13 @@ class Conversation:
 
     async def _close_turn(self, row: TurnRow, ended: Ended) -> None:
         async with self._in_order:
-            await self._settled(row)
-            if ended.changes:
-                await self._durably(lambda: self._change(ended.changes))
-            await self._durably(lambda: self._finish(row, ended))
+            try:
+                await self._settled(row)
+                if ended.changes:
+                    await self._durably(lambda: self._change(ended.changes))
+                await self._durably(lambda: self._finish(row, ended))
+            finally:
+                self._stuck = False
         self.row.last_active_at = events.milliseconds()
 
     async def _finish(self, row: TurnRow, ended: Ended, patience: float | None = None) -> None:
@@ -204,6 +213,7 @@ class Conversation:
         except TimeoutError:
             why = "The answer can't be stored: the database takes nothing. It is tried again."
             self.journal.event(row.number, "error", code="storage", message=why)
+            self._stuck = True
             await self.journal.settled()
 
     async def _durably(self, write: Callable[[], Awaitable[None]]) -> None:
@@ -211,6 +221,7 @@ class Conversation:
             try:
                 return await write()
             except AppError:
+                self._stuck = True
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _change(self, fields: Mapping[str, Any]) -> None:
@@ -220,14 +231,14 @@ class Conversation:
         claude = self.resident.claude
         if claude and self.idle and claude.memory() > self._shop.policy.recycle_bytes:
             self._shop.metrics.evictions.labels("recycled").inc()
-            await self.resident.sleep()
+            await self.sleep()
 
     # Prompts that come and wait.
 
     @asynccontextmanager
     async def _ordered_soon(self) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(STORAGE_SECONDS):
+            async with asyncio.timeout(0 if self._stuck else STORAGE_SECONDS):
                 await self._in_order.acquire()
         except TimeoutError:
             raise unavailable("The last answer is still being stored; try again soon.") from None

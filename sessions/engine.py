@@ -277,7 +277,7 @@ class Engine:
     async def _sleep(self, conversation: Conversation, reason: str) -> None:
         if conversation.idle:
             self.metrics.evictions.labels(reason).inc()
-            await conversation.resident.sleep()
+            await conversation.sleep()
 
     def _residents(self) -> Sequence[Conversation]:
         return [each for each in self._open.values() if each.resident.present]

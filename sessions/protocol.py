@@ -7,6 +7,7 @@ or an object that is none.
 
 import json
 import math
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -39,6 +40,8 @@ from sessions.messages import (
 
 __all__ = [
     "NOISE",
+    "RULE",
+    "RULES_LIMIT",
     "Answer",
     "Ask",
     "AskWithdrawn",
@@ -69,6 +72,11 @@ __all__ = [
     "rule_names",
     "session_rules",
 ]
+
+# The CLI takes its rules in one argument, which it takes apart at commas and spaces, those in
+# parentheses excepted: a parenthesis inside would end a rule early, and allow what follows it.
+RULE = re.compile(r"[A-Za-z][A-Za-z0-9_.*-]*(\([^()\x00-\x1f\x7f]{1,2000}\))?")
+RULES_LIMIT = 64 * 1024  # bytes; the system takes 128 KiB as one argument
 
 T = TypeVar("T")
 
@@ -367,7 +375,8 @@ def session_rules(ask: Ask) -> list[Json]:
 def rule_names(rules: list[Json]) -> list[str]:
     """The same rules as `--allowedTools` spells them: Bash(ls:*)."""
     named = [_object(rule) for update in rules for rule in _array(update.get("rules"))]
-    return [_rule_name(rule) for rule in named if isinstance(rule.get("toolName"), str)]
+    names = [_rule_name(rule) for rule in named if isinstance(rule.get("toolName"), str)]
+    return [name for name in names if RULE.fullmatch(name)]
 
 
 def _rule_name(rule: Json) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from db import Database
+from sessions import store
 from sessions.admission import Policy, Slots
 from sessions.claude import Claude, OnExit, OnMessage, Options
 from sessions.launcher import Launcher
@@ -106,6 +107,16 @@ class Resident:
         if self._ending:
             await asyncio.shield(self._ending)
         await self._shop.make_room()
+        try:
+            return await self._launch()
+        except Failure as failure:
+            if failure.code != "resume_failed" or await self._was_answered():
+                raise
+        # It was cut off before the CLI wrote anything down, so there is nothing to lose.
+        self._row.cli_id = None
+        return await self._launch()
+
+    async def _launch(self) -> Claude:
         claude = Claude(self._options(), self._on_lines, self._on_exit)
         async with self._shop.starts.place(self._row.owner.id, lambda place: None):
             began = time.monotonic()
@@ -119,6 +130,9 @@ class Resident:
         seconds = time.monotonic() - began
         log.debug("claude started in %.3f s", seconds, extra={"session": self._row.id})
         return claude
+
+    async def _was_answered(self) -> bool:
+        return await self._shop.db.read(store.was_answered, self._row.id)
 
     def _started(self, task: asyncio.Task[Claude]) -> None:
         self._starting = None

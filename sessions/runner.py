@@ -109,6 +109,9 @@ class Runner:
             why = "The database has taken nothing for so long that the answer was stopped."
             self._stop_soon(running, Failure("storage", why))
 
+    def tell_asleep(self) -> None:
+        self._journal.event(self._row.last_turn, "status", state="asleep")
+
     async def close(self) -> None:
         """No task of its own goes on; the process is its owner's to end."""
         tasks = [task for task in (self._stopping, self._numbering) if task]
@@ -172,7 +175,6 @@ class Runner:
             return False
         if claude is not self.resident.claude:
             raise Failure("claude_died", "Claude ended before it was given the prompt.")
-        self._row.cli_id = cli_id
         running.status("running")
         running.sent()
         claude.prompt(row.prompt, row.uuid)
@@ -208,6 +210,8 @@ class Runner:
                 log.debug("claude said something unknown: %s", message.kind)
             case _:
                 running.on(message)
+                # Until the CLI has taken a first prompt up, there is nothing to resume.
+                self._row.cli_id = running.cli_id or self._row.cli_id
 
     def _heard(self, running: Running, claude: Claude) -> None:
         if (seconds := running.heard()) is not None:
@@ -221,8 +225,12 @@ class Runner:
         claude.resume()
 
     def _on_exit(self, claude: Claude, code: int) -> None:
+        if not self.resident.lost(claude):
+            return
         running = self._running
-        if self.resident.lost(claude) and running and running.sent_at is not None:
+        if running is None:
+            self.tell_asleep()
+        elif running.sent_at is not None:
             said = f": {claude.complaint}" if claude.complaint else "."
             why = f"Claude ended in the middle of this turn (exit {code}){said}"
             running.fail(Failure("claude_died", why))
@@ -258,6 +266,8 @@ class Runner:
         """What was allowed for this conversation holds when its process is another one."""
         known = self._row.allowed_tools
         known += [rule for rule in rules if rule not in known]
+        while len(",".join(known).encode()) > protocol.RULES_LIMIT:
+            known.pop(0)  # the oldest is asked again
         tools = events.json_text(known)
         try:
             await self._shop.db.run(store.change, self._row.id, allowed_tools=tools)
@@ -303,9 +313,7 @@ class Runner:
         return Ended(outcome, done, usage, changes)
 
     def _renamed(self, running: Running) -> dict[str, Any]:
-        """`/clear` gives the CLI's conversation another name, and one that was given no prompt
-        has none."""
-        self._row.cli_id = running.cli_id or self._row.cli_id
+        """`/clear` gives the CLI's conversation another name; without a prompt it has none."""
         stored = running.started_as or self._row.cli_id
         return {"cli_id": self._row.cli_id} if stored != self._row.cli_id else {}
 

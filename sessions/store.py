@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from models import Event, Instance, Session, Turn, Usage, User
+
 import orjson
 from peewee import fn
 
 from errors import conflict
-from models import Event, Instance, Session, Turn, Usage, User
 from sessions.events import CUT_OFF, done, instant, json_text, line, milliseconds
 from sessions.protocol import Result
 from sessions.workspace import Owner
@@ -154,6 +155,11 @@ def add_turn(turn: TurnRow, title: str) -> None:
 def turn_of_uuid(session_id: str, turn_uuid: str) -> TurnRow | None:
     row = Turn.get_or_none((Turn.session == session_id) & (Turn.uuid == turn_uuid))
     return _turn(row) if row else None
+
+
+def was_answered(session_id: str) -> bool:
+    said = (Event.session == session_id) & Event.type.in_(["text", "tool"])
+    return bool(Event.select(Event.seq).where(said).exists())
 
 
 def queued(session_id: str) -> list[TurnRow]:

@@ -16,7 +16,6 @@ from sessions.protocol import (
     Json,
     Message,
     MessageStart,
-    MessageStop,
     RateLimit,
     Result,
     Retry,
@@ -71,6 +70,7 @@ class Running:
         self._tools: dict[str, float] = {}
         self._block = -1
         self._blocks: dict[int, tuple[int, bytes]] = {}
+        self._unsaid: set[int] = set()  # shown, and not yet said to belong to the answer
         self._streamed = ""
 
     def status(self, state: str, **fields: Any) -> None:
@@ -122,18 +122,16 @@ class Running:
         block, kind = self._blocks.get(message.index) or self._new_block(
             message.index, message.kind
         )
+        self._unsaid.add(block)
         self._journal.text(self.number, kind, block, message.text)
 
     def on_message_start(self, message: MessageStart) -> None:
         self._streamed = message.message_id
-        self._blocks = {}
+        self._withdraw()
 
     def on_block_start(self, message: BlockStart) -> None:
         if kind := WORDS.get(message.kind):
             self._new_block(message.index, kind)
-
-    def on_message_stop(self, message: MessageStop) -> None:
-        self._blocks = {}
 
     def on_block_stop(self, message: BlockStop) -> None:
         self._journal.seal()
@@ -148,8 +146,10 @@ class Running:
             self.status("running", detail=message.detail)
 
     def on_said(self, message: Said) -> None:
-        streamed = message.message_id == self._streamed
-        if not (streamed or message.parent or message.is_error):
+        if message.message_id == self._streamed:
+            self._unsaid.clear()
+        elif not (message.parent or message.is_error):
+            self._withdraw()
             for kind, text in message.texts:
                 self._say(kind, text)
         for tool_id, name, tool_input in message.tools:
@@ -198,8 +198,13 @@ class Running:
 
     def _voided(self) -> list[int]:
         """What was shown of an answer that broke off; the next attempt begins it anew."""
-        blocks, self._blocks = self._blocks, {}
-        return [block for block, _ in blocks.values()]
+        unsaid, self._unsaid, self._blocks = self._unsaid, set(), {}
+        return sorted(unsaid)
+
+    def _withdraw(self) -> None:
+        """An answer that begins anew need not have been announced as a retry."""
+        if blocks := self._voided():
+            self.status("running", void_blocks=blocks)
 
     def _say(self, kind: bytes, text: str) -> None:
         self._block += 1
@@ -218,7 +223,6 @@ class Running:
 
 HANDLERS: dict[type, Callable[[Running, Any], None]] = {
     MessageStart: Running.on_message_start,
-    MessageStop: Running.on_message_stop,
     BlockStart: Running.on_block_start,
     BlockStop: Running.on_block_stop,
     Began: Running.on_began,

@@ -13,18 +13,14 @@ from config import PERMISSION_MODES
 from errors import invalid, not_found, too_large
 from panel.body import MIB, Body
 from panel.caller import person
+from sessions.protocol import RULE, RULES_LIMIT
 from sessions.store import Page
 from sessions.workspace import Owner
 
 PROMPT_LIMIT = 8 * MIB
 DECISIONS = ("allow", "deny", "allow_session")
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-# The CLI is given all rules as one argument and takes it apart at commas and spaces, those
-# in parentheses excepted. A rule that it would read as several, or as part of its
-# neighbour, is refused; so is one that looks like an option.
-RULE = re.compile(r"[A-Za-z][A-Za-z0-9_.*-]*(\([^()\x00-\x1f\x7f]+\))?")
 MOST_RULES = 200
-RULES_LIMIT = 64 * 1024  # bytes; the system takes 128 KiB as one argument
 
 
 def owner(someone: Person) -> Owner:
@@ -33,7 +29,7 @@ def owner(someone: Person) -> Owner:
 
 def session(request: web.Request) -> tuple[Owner, str]:
     given = request.match_info["id"].lower()
-    if not ID.fullmatch(given):
+    if not _is_id(given):
         raise not_found("There is no such session.")
     return owner(person(request)), given
 
@@ -103,6 +99,10 @@ def page(request: web.Request) -> Page | None:
         active, last_id = orjson.loads(base64.urlsafe_b64decode(given))
     except (binascii.Error, ValueError, TypeError):
         active = last_id = None
-    if not isinstance(active, int) or not isinstance(last_id, str) or not ID.fullmatch(last_id):
+    if not isinstance(active, int) or not 0 <= active < 2**63 or not _is_id(last_id):
         raise invalid("cursor must be the `next` of an earlier page.")
     return active, last_id
+
+
+def _is_id(given: object) -> bool:
+    return isinstance(given, str) and ID.fullmatch(given) is not None

@@ -15,8 +15,7 @@ BEARS = ("mountinfo", "environ")
 def living(session_id: str) -> set[int]:
     """Everything that runs in this session's box; a zombie only waits to be counted."""
     mark = f"/tmp/{session_id}".encode()
-    pids = {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
-    return {pid for pid in pids if any(mark in _read(pid, name) for name in BEARS)} - zombies()
+    return {pid for pid in _all() if any(mark in _read(pid, name) for name in BEARS)} - zombies()
 
 
 def cli_of(session_id: str) -> int:
@@ -25,9 +24,13 @@ def cli_of(session_id: str) -> int:
     return pid
 
 
-def runs(session_id: str, word: str) -> bool:
-    """Whether a program of that name is at work for the session."""
-    return any(_words(pid)[:1] == [word] for pid in living(session_id))
+def runs(session_id: str, program: str) -> bool:
+    return count(session_id, program) > 0
+
+
+def count(session_id: str, program: str) -> int:
+    """How many programs of that name are at work for the session."""
+    return sum(_words(pid)[0] == program for pid in living(session_id))
 
 
 def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
@@ -38,8 +41,9 @@ def zombies() -> set[int]:
     return {pid for pid in _all() if _state(pid) in ("Z", "X", "")}
 
 
-def zombies_of(parent: int) -> set[int]:
-    return {pid for pid in _all() if _state(pid) == "Z" and _parent(pid) == parent}
+def children(parent: int) -> set[int]:
+    """Zombies too."""
+    return {pid for pid in _all() if _parent(pid) == parent}
 
 
 def descriptors(pid: int) -> int:

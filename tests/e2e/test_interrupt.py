@@ -19,8 +19,7 @@ async def stopped(api: Api, session_id: str, stream: Stream) -> None:
     done = last(await stream.rest())
     assert (done["outcome"], done["is_error"]) == ("interrupted", True)
     assert not [event for event in stream.seen if event["type"] == "error"]
-    after = last(await api.ask(session_id, "are you still there?"))
-    assert (after["outcome"], after["result"]) == ("ok", "You said: are you still there?")
+    assert last(await api.ask(session_id, "are you still there?"))["outcome"] == "ok"
 
 
 async def test_an_interrupt_stops_a_turn_in_mid_text(api: Api, model: FakeModel) -> None:
@@ -41,6 +40,7 @@ async def test_an_interrupt_ends_a_running_tool(api: Api, model: FakeModel) -> N
     await processes.until(lambda: processes.runs(session["id"], "sleep"))
     await stopped(api, session["id"], stream)
     assert not processes.runs(session["id"], "sleep")
+    assert model.requests[-1].last_text == "are you still there?"
 
 
 async def test_an_interrupt_stops_a_model_that_never_answers(api: Api, model: FakeModel) -> None:
@@ -157,8 +157,8 @@ async def test_a_waiting_prompt_is_taken_back_and_never_runs(api: Api, model: Fa
 async def test_the_log_stays_in_order_when_a_prompt_is_taken_back_in_mid_text(
     api: Api, model: FakeModel
 ) -> None:
-    words = " ".join(f"word{n}" for n in range(400))
-    model.add(text(words, delay=0.002))
+    words = " ".join(f"word{n}" for n in range(20_000))
+    model.add(text(words, chunks=20_000, hold_after=19_000))
     session = await api.create()
     live = await api.follow(session["id"])
     first = await api.query(session["id"], "first")
@@ -167,6 +167,7 @@ async def test_the_log_stays_in_order_when_a_prompt_is_taken_back_in_mid_text(
         uuid = new_uuid()
         await api.query(session["id"], "never mind", uuid=uuid)
         await api.take_back(session["id"], uuid)
+    model.release()
     await live.until("done", turn=1)
     seen = [event["seq"] for event in live.seen]
     assert seen == sorted(set(seen))
