@@ -258,6 +258,21 @@ def stored(data_dir: Path) -> set[str]:
         return {kind for (kind,) in db.execute("SELECT type FROM events")}
 
 
+async def test_prompts_that_wake_a_session_together_run_once_each(
+    tmp_path: Path, model: FakeModel
+) -> None:
+    words = [f"word {number}" for number in range(6)]
+    async with hosting(tmp_path / "data", model) as app, user(app) as api:
+        session = await api.create()
+        await api.ask(session["id"], "hello")
+    async with hosting(tmp_path / "data", model) as app, user(app) as api:
+        turns = await asyncio.gather(*(api.ask(session["id"], word) for word in words))
+        assert sorted(last(events)["result"] for events in turns) == [
+            f"You said: {word}" for word in words
+        ]
+        assert model.received == 1 + len(words)
+
+
 async def test_a_question_that_was_open_when_the_server_was_killed_is_closed(
     tmp_path: Path, model: FakeModel
 ) -> None:

@@ -96,6 +96,22 @@ async def test_a_session_deleted_in_mid_turn_ends_its_turns_and_leaves_nothing(
     assert model.received == 1
 
 
+async def test_a_prompt_that_meets_the_deletion_of_its_session_is_refused_or_ended(
+    api: Api,
+) -> None:
+    for _ in range(5):
+        session_id = (await api.create())["id"]
+        asking = asyncio.create_task(api.ask(session_id, "hello"))
+        async with asyncio.timeout(20):
+            await asyncio.gather(asking, api.delete(session_id), return_exceptions=True)
+        if refused := asking.exception():
+            assert isinstance(refused, Refused)
+            assert refused.status == 404
+        else:
+            assert last(asking.result())["outcome"] in ("cancelled", "interrupted")
+        await all_gone(session_id)
+
+
 @pytest.mark.timeout(300)
 async def test_two_hundred_sessions_leave_nothing_behind(server: Server, admin: Api) -> None:
     places = asyncio.Semaphore(6)

@@ -63,7 +63,7 @@ async def test_a_session_comes_back_as_it_was_made(db: Database, ann: Owner) -> 
         db,
         ann,
         title=HARD,
-        cwd="/home/ann/ünï",
+        cwd="/users/ann/ünï",
         model="glm-5.1:cloud",
         permission_mode="plan",
         system_prompt=HARD * 1000,
