@@ -39,8 +39,9 @@ class Instances:
 
     @property
     def overdue(self) -> bool:
-        """The others must take this server for dead by now."""
-        return self._clock() - self.beaten_at > DEAD_SECONDS - BEAT_SECONDS / 2
+        """The others, if there can be any, must take this server for dead by now."""
+        silent = self._clock() - self.beaten_at > DEAD_SECONDS - BEAT_SECONDS / 2
+        return silent and not self._alone
 
     async def leave(self) -> None:
         await self._db.run(lambda: Instance.delete().where(Instance.id == self.id).execute())

@@ -110,7 +110,8 @@ class Runner:
             self._stop_soon(running, Failure("storage", why))
 
     def tell_asleep(self) -> None:
-        self._journal.event(self._row.last_turn, "status", state="asleep")
+        """Between turns; no turn's own reader hears of it."""
+        self._journal.event(0, "status", state="asleep")
 
     async def close(self) -> None:
         """No task of its own goes on; the process is its owner's to end."""
@@ -297,6 +298,8 @@ class Runner:
             await asyncio.wait(heard, timeout=AGAIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
 
     async def _give_up(self, running: Running) -> None:
+        if running.ended.done():
+            return  # at the last moment; the process may be at the next turn by now
         running.fail(Failure("claude_died", "Claude did not stop, so it was ended."))
         await self.resident.kill()
 

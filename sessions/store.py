@@ -17,6 +17,7 @@ from sessions.workspace import Owner
 
 # Numbers are reserved in ranges, so that none is ever used again after a crash.
 RANGE = 1_000_000
+PAGE = 512 * 1024
 
 EventRow = tuple[str, int, int, str, int, str]  # session, seq, turn, type, at, line
 Page = tuple[int, str]  # the last activity and the id of the last session on a page
@@ -257,13 +258,20 @@ def add_events(rows: Sequence[EventRow]) -> None:
 
 
 def events(session_id: str, after: int, upto: int, turn: int | None) -> list[tuple[int, str]]:
-    """A page of lines with their numbers, in order."""
-    wanted = (Event.session == session_id) & (Event.seq > after) & (Event.seq <= upto)
+    """A page of lines with their numbers, in order; of few lines when they are long."""
+    wanted = (Event.session == session_id) & (Event.seq <= upto)
     if turn is not None:
         wanted &= Event.turn == turn
-    page = Event.select(Event.seq, Event.line).where(wanted).order_by(Event.seq).limit(200)
-    rows: Any = page.tuples()
-    return list(rows)
+    query = Event.select(Event.seq, Event.line).order_by(Event.seq)
+    page: list[tuple[int, str]] = []
+    for rows in (4, 8, 16, 32, 64, 128):
+        rest: Any = query.where(wanted & (Event.seq > after)).limit(rows).tuples()
+        more = list(rest)
+        page += more
+        if len(more) < rows or sum(len(line) for _, line in more) > PAGE:
+            break
+        after = more[-1][0]
+    return page
 
 
 def recover(instance_ids: Sequence[str]) -> list[TurnRow]:

@@ -108,14 +108,26 @@ async def test_a_server_that_was_buried_is_told_its_own_id(db: Database, clock: 
 
 
 async def test_a_server_is_overdue_before_others_take_it_for_dead(
-    db: Database, clock: Clock
+    postgres: tuple[Database, str], clock: Clock
 ) -> None:
+    db, _ = postgres
     one = Instances(db, clock)
     await one.join()
-    clock.now += DEAD_SECONDS - BEAT_SECONDS
-    assert not one.overdue
-    clock.now += BEAT_SECONDS - 1
-    assert one.overdue
+    overdue = []
+    for seconds in (DEAD_SECONDS - BEAT_SECONDS, BEAT_SECONDS - 1):
+        clock.now += seconds
+        overdue.append(one.overdue)
+    assert overdue == [False, True]
+
+
+async def test_a_server_that_slept_alone_is_not_overdue(tmp_path: Path, clock: Clock) -> None:
+    """Nobody can have taken its place: a laptop that was closed goes on with its turns."""
+    async with opened(f"sqlite:///{tmp_path}/test.db") as db:
+        one = Instances(db, clock)
+        await one.join()
+        clock.now += 3600
+        assert not one.overdue
+        assert await one.step(clock.now) == []
 
 
 async def test_on_sqlite_whoever_was_there_before_is_dead(tmp_path: Path, clock: Clock) -> None:

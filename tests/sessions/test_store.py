@@ -273,6 +273,19 @@ async def test_events_come_back_in_pages_in_order(db: Database, ann: Owner) -> N
     assert [seq for seq, _ in odd] == [101, 103, 105, 107, 109]
 
 
+async def test_a_page_has_few_events_when_they_are_long(db: Database, ann: Owner) -> None:
+    made = await session(db, ann)
+    long = "x" * 256 * 1024
+    await db.run(store.add_events, [(made.id, seq, 1, "text", 1, long) for seq in range(1, 41)])
+    sizes, after = [], 0
+    while page := await db.read(store.events, made.id, after, 2**62, None):
+        sizes.append(len(page))
+        after = page[-1][0]
+    assert (sum(sizes), max(sizes)) == (40, 4)
+    await db.run(store.add_events, [(made.id, seq, 1, "text", 1, "x") for seq in range(41, 500)])
+    assert len(await db.read(store.events, made.id, 40, 2**62, None)) > 200
+
+
 async def test_an_event_of_eight_mebibytes_with_nul_and_emoji_comes_back(
     db: Database, ann: Owner
 ) -> None:
@@ -291,8 +304,9 @@ async def test_events_stored_twice_are_there_once(db: Database, ann: Owner) -> N
     rows = [(made.id, seq, 1, "text", 1, f"{seq}\n") for seq in range(1, 251)]
     await db.run(store.add_events, rows[:150])
     await db.run(store.add_events, rows)
-    stored = await db.read(store.events, made.id, 0, 2**62, None)
-    assert stored == [(seq, f"{seq}\n") for seq in range(1, 201)]
+    stored = await db.read(store.events, made.id, 200, 2**62, None)
+    assert stored == [(seq, f"{seq}\n") for seq in range(201, 251)]
+    assert await db.read(lambda: Event.select().count()) == 250
 
 
 async def test_events_of_no_session_are_refused(db: Database) -> None:
