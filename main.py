@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -34,6 +35,7 @@ from sessions.workspace import Owner, Workspaces
 TICK_SECONDS = 1.0
 STALE_SECONDS = 30.0
 CHECK_SECONDS = 2.0
+CLOSE_SECONDS = 12.0
 LEAST_FREE = 64 * 1024 * 1024
 
 log = logging.getLogger("main")
@@ -50,6 +52,8 @@ class App:
         self._ticked_at = time.monotonic()
         self._undo: list[Callable[[], Awaitable[Any]]] = []
         self._ready = False
+        self._checked_at = 0.0
+        self._checked: dict[str, Any] = {}
 
     @property
     def port(self) -> int:
@@ -81,14 +85,20 @@ class App:
         if self._ticking:
             self._ticking.cancel()
             await asyncio.gather(self._ticking, return_exceptions=True)
-        if hasattr(self, "engine"):
-            await self.engine.drain(drain_seconds)
+        if self._undo and hasattr(self, "engine"):
+            self._undo.append(partial(self._drain, drain_seconds))
         while self._undo:
             undo = self._undo.pop()
             try:
                 await undo()
             except AppError as error:
                 log.error("could not end cleanly: %s", error.message)
+            except Exception:
+                log.exception("could not end cleanly")
+
+    async def _drain(self, seconds: float) -> None:
+        async with asyncio.timeout(seconds + CLOSE_SECONDS):
+            await self.engine.drain(seconds)
 
     async def _open(self) -> None:
         settings = self.settings
@@ -126,8 +136,11 @@ class App:
 
     async def _isolation(self) -> sandbox.Isolation:
         folder = self.settings.data_dir
-        groups = cgroup.Groups.find(datadir.label(folder))
-        if groups:
+        # On PostgreSQL servers may share the folder, and none may sweep another's groups.
+        alone = self.settings.uses_sqlite
+        own = "" if alone else f"-{self.instances.id[:8]}"
+        groups = cgroup.Groups.find(datadir.label(folder) + own)
+        if groups and alone:
             await groups.sweep()
         return await sandbox.choose(self.settings.isolation, self.claude, folder, groups=groups)
 
@@ -176,14 +189,21 @@ class App:
 
     async def _beat(self) -> None:
         if self.instances.overdue:
-            # Another server takes over what was ours, so ours may not go on with it.
+            # Others may have taken over what was ours, so ours may not go on with it.
             await self.engine.abandon()
+            await self._begin_again()
         dead = await self.instances.step(time.time())
         if self.instances.id in dead:
             await self.engine.abandon()
-            dead = await self.instances.join()
-        if dead:
+            await self._begin_again()
+        elif dead:
             await self.engine.recover(dead)
+
+    async def _begin_again(self) -> None:
+        """What was abandoned is told as cut off, unless another server has told it."""
+        await self.engine.recover([self.instances.id])
+        dead = await self.instances.join()
+        await self.engine.recover(dead)
 
     # How it is doing.
 
@@ -205,11 +225,18 @@ class App:
         }
 
     async def _check_database(self) -> dict[str, Any]:
+        """Anybody may ask, agents too: the database itself is asked once a second at most."""
+        now = time.monotonic()
+        if now - self._checked_at > TICK_SECONDS:
+            self._checked_at, self._checked = now, await self._ask_database()
+        return self._checked
+
+    async def _ask_database(self) -> dict[str, Any]:
         try:
             async with asyncio.timeout(CHECK_SECONDS):
                 await self.db.run(_nothing)
-        except (AppError, TimeoutError) as error:
-            return {"ok": False, "detail": str(error) or "The database does not answer."}
+        except (AppError, TimeoutError):
+            return {"ok": False, "detail": "The database does not answer as it should."}
         silence = time.time() - self.instances.beaten_at
         ok = silence < DEAD_SECONDS
         return {"ok": ok, "kind": self.db.dialect, "written_seconds_ago": round(silence, 1)}

@@ -91,7 +91,7 @@ class Conversation:
     def enqueue(self, row: TurnRow) -> None:
         self.waiting.append(row)
         if self.turn or len(self.waiting) > 1:
-            self._status(row, "queued", place=len(self.waiting), uuid=row.uuid, text=row.prompt)
+            self._status(row, "queued", place=len(self.waiting), uuid=row.uuid)
         self._go_on()
 
     async def take_back(self, turn_uuid: str) -> None:
@@ -150,21 +150,26 @@ class Conversation:
             with suppress(AppError, TimeoutError):
                 if running:
                     await self._finish(running, self._untouched("interrupted"), patience=1)
-                for row in self.waiting:
+                for row in list(self.waiting):
                     await self._finish(row, self._untouched("cancelled"), patience=1)
         self.waiting.clear()
         await self.journal.close(flush=False)
 
     async def _wind_up(self) -> None:
-        await self._runner.halt(Failure("server_stopped", STOPPED))
-        if self._worker:
+        if self._runner.preparing:
+            await self._put_off()
+        elif self._worker:
+            await self._runner.halt(Failure("server_stopped", STOPPED))
             await asyncio.wait([self._worker])
         await self.resident.sleep()
 
-    async def _drop(self) -> None:
+    async def _put_off(self) -> None:
         if self._worker:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
+
+    async def _drop(self) -> None:
+        await self._put_off()
         await self._runner.close()
         await self.resident.kill()
 
@@ -186,7 +191,8 @@ class Conversation:
             finally:
                 self.turn = None
                 self.used_at = time.monotonic()
-            await self._recycle()
+            with suppress(Exception):
+                await self._recycle()
 
     async def _close_turn(self, row: TurnRow, ended: Ended) -> None:
         async with self._in_order:
@@ -253,9 +259,14 @@ class Conversation:
         if known.prompt != prompt:
             raise conflict("That uuid belongs to another prompt of this session.")
         follow = known.state != "finished"
+        if known.state == "queued" and known not in self.waiting and known != self.turn:
+            # It became a row although its sender was told that it had not.
+            self.enqueue(known)
         return self.journal.read(0, turn=known.number, follow=follow, on_drop=on_drop)
 
     async def _accept(self, prompt: str, turn_uuid: str, source: str, fresh: bool) -> TurnRow:
+        if self._resting:
+            raise unavailable("The server is being stopped; try again soon.")
         if self._closed:
             raise not_found("There is no such session.")
         row = TurnRow(
@@ -268,8 +279,10 @@ class Conversation:
             state="queued",
         )
         title = self.row.title or _title(prompt)
+        # Its number is spent in any case: the answer of a write that succeeded may be lost.
+        self.row.last_turn = row.number
         await self._shop.db.run(store.add_turn, row, title)
-        self.row.last_turn, self.row.title = row.number, title
+        self.row.title = title
         return row
 
     def _untouched(self, outcome: events.Outcome) -> Ended:

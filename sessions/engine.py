@@ -10,6 +10,7 @@ from db import Database
 from errors import AppError, conflict, not_found, unavailable
 from sessions import admission, process, store
 from sessions.admission import Policy, Slots
+from sessions.command import Command
 from sessions.conversation import Conversation
 from sessions.events import instant, milliseconds
 from sessions.launcher import Launcher
@@ -19,6 +20,7 @@ from sessions.store import Listed, Page, SessionRow
 from sessions.workspace import Owner
 
 SWEEP_SECONDS = 600.0
+TIDY_SECONDS = 30.0
 DAY_MS = 86_400_000
 
 log = logging.getLogger(__name__)
@@ -54,8 +56,11 @@ class Engine:
             make_room=self._make_room,
         )
         metrics.live.set_function(lambda: len(self._residents()))
-        metrics.running.set_function(lambda: sum(1 for c in self._open.values() if c.turn))
-        metrics.waiting.set_function(lambda: sum(len(c.waiting) for c in self._open.values()))
+        turns = self._shop.turns
+        metrics.running.set_function(lambda: turns.taken)
+        metrics.waiting.set_function(
+            lambda: turns.waiting + sum(len(each.waiting) for each in self._open.values())
+        )
 
     # What front ends ask for.
 
@@ -138,13 +143,12 @@ class Engine:
         try:
             await conversation.end()
             if conversation.row.cli_id:
-                command = self._launcher.forget(conversation.row)
-                await process.run(command, seconds=self.policy.start_seconds)
+                await self._tidy(self._launcher.forget(conversation.row))
             await self._db.run(store.delete, session_id)
         finally:
             if self._open.get(session_id) is conversation:
                 del self._open[session_id]
-        await asyncio.to_thread(self._launcher.workspaces.forget_tmp, session_id)
+        await self._tidy(self._launcher.forget_tmp(session_id))
 
     # What happens by itself.
 
@@ -171,12 +175,12 @@ class Engine:
         """Events that need not be kept any longer, and folders that nobody owns."""
         if self._swept_at and now - self._swept_at < SWEEP_SECONDS:
             return
+        if await self._db.run(store.forget_events_before, milliseconds() - keep_days * DAY_MS):
+            return  # the rest at the next tick: what else is due may not wait for all of it
         self._swept_at = now
-        while await self._db.run(store.forget_events_before, milliseconds() - keep_days * DAY_MS):
-            await asyncio.sleep(0)
         known = await self._db.read(store.ids)
         for session_id in self._launcher.workspaces.kept_tmp() - known - self._open.keys():
-            await asyncio.to_thread(self._launcher.workspaces.forget_tmp, session_id)
+            await self._tidy(self._launcher.forget_tmp(session_id))
 
     async def drain(self, seconds: float) -> None:
         """Let running turns end by themselves for so long, then stop everything."""
@@ -257,12 +261,21 @@ class Engine:
             # It stays this server's until the next one finds that this one has gone.
             log.warning("a session is still held: %s", error.message, extra={"session": row.id})
 
+    async def _tidy(self, command: Command) -> None:
+        """What can't be removed keeps nobody from going on."""
+        try:
+            await process.run(command, seconds=TIDY_SECONDS)
+        except AppError as error:
+            log.warning("something was left behind: %s", error.message)
+
     async def _make_room(self) -> None:
         """Before a process is started: the least recently used idle ones give way."""
         while idle := self._idle():
             if self._staying() <= self.policy.resident and not self._memory_is_short():
                 return
             await self._sleep(idle[0], "room")
+        if self._memory_is_short():
+            raise unavailable("The server is short of memory; try again in a minute.")
 
     def _room_is_easy(self) -> bool:
         """A start ahead of the first prompt is worth the end of an idle one, not of a busy one."""

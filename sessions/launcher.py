@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sessions import providers
 from sessions.claude import Options, arguments
+from sessions.command import gated
 from sessions.sandbox import CLAUDE, Box, Command, Isolation, Mount, wrap
 from sessions.store import SessionRow
 from sessions.workspace import Owner, Workspaces
@@ -32,7 +33,13 @@ class Launcher:
     def forget(self, session: SessionRow) -> Command:
         """Take away what the CLI itself keeps of a conversation, as its user and in their box."""
         script = 'rm -rf -- "$HOME"/.claude/projects/*/"$1".jsonl "$HOME"/.claude/*/"$1"'
-        return self._command(session, {}, ["/bin/sh", "-c", script, "sh", str(session.cli_id)])
+        program = ["/bin/sh", "-c", script, "sh", str(session.cli_id)]
+        return self._command(replace(session, cwd="/"), {}, program)
+
+    def forget_tmp(self, session_id: str) -> Command:
+        """By a program of its own: how deep an agent's folders go is the agent's to choose."""
+        remove = ("/bin/rm", "-rf", "--", str(self.workspaces.tmp(session_id)))
+        return Command(gated(Path("/"), remove), {"PATH": "/usr/bin:/bin"})
 
     def _program(self) -> Path:
         return CLAUDE if self.isolation.kind == "bwrap" else self.cli

@@ -148,6 +148,14 @@ class Ask:
 
 
 @dataclass(slots=True)
+class Request:
+    """The CLI wants something that is not done here, and waits for an answer."""
+
+    request_id: str
+    subtype: str
+
+
+@dataclass(slots=True)
 class AskWithdrawn:
     request_id: str
 
@@ -169,5 +177,6 @@ Message = (
     | Result
     | Answer
     | Ask
+    | Request
     | AskWithdrawn
 )

@@ -1,8 +1,7 @@
 """The CLI's lines ↔ typed messages (pure).
 
 A line of a kind that is not known here, or that is no JSON at all, becomes an
-`Unknown`: it is counted, and harms nobody. Nothing is taken for a text, a number
-or an object that is none.
+`Unknown`: it is counted, and harms nobody. No value is taken for what it is not.
 """
 
 import json
@@ -26,8 +25,8 @@ from sessions.messages import (
     Message,
     MessageStart,
     MessageStop,
-    Noise,
     RateLimit,
+    Request,
     Result,
     Retry,
     Said,
@@ -39,7 +38,6 @@ from sessions.messages import (
 )
 
 __all__ = [
-    "NOISE",
     "RULE",
     "RULES_LIMIT",
     "Answer",
@@ -52,9 +50,8 @@ __all__ = [
     "Json",
     "Message",
     "MessageStart",
-    "MessageStop",
-    "Noise",
     "RateLimit",
+    "Request",
     "Result",
     "Retry",
     "Said",
@@ -73,9 +70,9 @@ __all__ = [
     "session_rules",
 ]
 
-# The CLI takes its rules in one argument, which it takes apart at commas and spaces, those in
-# parentheses excepted: a parenthesis inside would end a rule early, and allow what follows it.
+# All rules go as one argument: a parenthesis inside one would end it, and allow what follows.
 RULE = re.compile(r"[A-Za-z][A-Za-z0-9_.*-]*(\([^()\x00-\x1f\x7f]{1,2000}\))?")
+ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 RULES_LIMIT = 64 * 1024  # bytes; the system takes 128 KiB as one argument
 
 T = TypeVar("T")
@@ -164,7 +161,7 @@ def _system(data: Json) -> Message:
 
 def _began(data: Json) -> Message:
     model, mode = data.get("model") or "", data.get("permissionMode") or ""
-    return Began(_is(str, data["session_id"]), str(model), str(mode))
+    return Began(_uuid(data["session_id"]), str(model), str(mode))
 
 
 def _working(data: Json) -> Message:
@@ -249,8 +246,13 @@ def _result(data: Json) -> Message:
         spent=[_spent(model, _object(figures)) for model, figures in spent.items()],
         terminal_reason=str(data.get("terminal_reason") or ""),
         api_status=status if isinstance(status, int) else None,
-        cli_id=str(data.get("session_id") or ""),
+        cli_id=_uuid(data.get("session_id")),
     )
+
+
+def _uuid(value: Any) -> str:
+    """It becomes an argument and a file's name, and an agent can write what it likes here."""
+    return value if isinstance(value, str) and ID.fullmatch(value) else ""
 
 
 def _is_diagnostic(error: Any) -> bool:
@@ -259,7 +261,7 @@ def _is_diagnostic(error: Any) -> bool:
 
 def _spent(model: str, figures: Json) -> Spent:
     return Spent(
-        model=model,
+        model=model.replace("\0", "")[:200],
         input_tokens=_whole(figures.get("inputTokens")),
         output_tokens=_whole(figures.get("outputTokens")),
         cache_read_tokens=_whole(figures.get("cacheReadInputTokens")),
@@ -299,7 +301,7 @@ def _control_response(data: Json) -> Message:
 def _control_request(data: Json) -> Message:
     request = data["request"]
     if request["subtype"] != "can_use_tool":
-        return Unknown(f"control_request/{request['subtype']}"[:80])
+        return Request(_is(str, data["request_id"]), str(request["subtype"])[:80])
     return Ask(
         request_id=_is(str, data["request_id"]),
         tool=_is(str, request["tool_name"]),

@@ -4,12 +4,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from errors import AppError, not_found
-from sessions import events, protocol, providers, store
+from sessions import events, process, protocol, providers, store
 from sessions.claude import Claude
 from sessions.journal import Journal
 from sessions.protocol import Message, Result
@@ -48,6 +48,11 @@ class Runner:
     @property
     def asks(self) -> Mapping[str, Asked]:
         return self._running.asks if self._running else {}
+
+    @property
+    def preparing(self) -> bool:
+        """There is a turn that has not been given its prompt: it can still be put off."""
+        return self._running is not None and self._running.sent_at is None
 
     async def run(self, row: TurnRow) -> Ended:
         """Whatever happens, it ends."""
@@ -163,9 +168,12 @@ class Runner:
         return await self.resident.awake()
 
     async def _begin_anew(self) -> None:
+        forget = self._shop.launcher.forget(self._row)
         await self._shop.db.run(store.change, self._row.id, cli_id=None)
         self._row.cli_id = None
         await self.resident.sleep()
+        with suppress(AppError):
+            await process.run(forget, seconds=self._shop.policy.start_seconds)
 
     async def _send(self, running: Running, claude: Claude) -> bool:
         """A turn is a started one before its prompt is written, so that none is written twice."""
@@ -192,10 +200,19 @@ class Runner:
             message = protocol.parse(line)
             if isinstance(message, protocol.Answer):
                 claude.answered(message)
+            elif isinstance(message, protocol.Request):
+                claude.reply(protocol.refuse(message.request_id, "Not supported here."))
             elif running and not running.ended.done():
-                self._dispatch(running, message)
+                self._dispatch_safely(running, message)
         if running:
             self._heard(running, claude)
+
+    def _dispatch_safely(self, running: Running, message: Message) -> None:
+        """One line that can't be shown may not take those behind it along."""
+        try:
+            self._dispatch(running, message)
+        except Exception:
+            log.exception("a message of claude's was lost", extra={"session": self._row.id})
 
     def _dispatch(self, running: Running, message: Message) -> None:
         match message:
@@ -232,7 +249,8 @@ class Runner:
         if running is None:
             self.tell_asleep()
         elif running.sent_at is not None:
-            said = f": {claude.complaint}" if claude.complaint else "."
+            complaint = claude.process.fault or claude.complaint
+            said = f": {complaint}" if complaint else "."
             why = f"Claude ended in the middle of this turn (exit {code}){said}"
             running.fail(Failure("claude_died", why))
 

@@ -12,11 +12,10 @@ from peewee import fn
 
 from errors import conflict
 from sessions.events import CUT_OFF, done, instant, json_text, line, milliseconds
-from sessions.protocol import Result
+from sessions.protocol import Result, Spent
 from sessions.workspace import Owner
 
-# Numbers are reserved in ranges, so that none is ever used again after a crash.
-RANGE = 1_000_000
+RANGE = 1_000_000  # numbers are reserved so many at once: none is used again after a crash
 PAGE = 512 * 1024
 
 EventRow = tuple[str, int, int, str, int, str]  # session, seq, turn, type, at, line
@@ -159,8 +158,10 @@ def turn_of_uuid(session_id: str, turn_uuid: str) -> TurnRow | None:
 
 
 def was_answered(session_id: str) -> bool:
+    """Old events are swept, but their turns are not."""
     said = (Event.session == session_id) & Event.type.in_(["text", "tool"])
-    return bool(Event.select(Event.seq).where(said).exists())
+    done = (Turn.session == session_id) & (Turn.outcome == "ok")
+    return bool(Event.select().where(said).exists() or Turn.select().where(done).exists())
 
 
 def queued(session_id: str) -> list[TurnRow]:
@@ -230,6 +231,7 @@ def finish_turn(
 def usage_rows(
     owner: Owner, turn: TurnRow, result: Result, *, priced: bool
 ) -> list[dict[str, Any]]:
+    """A row a model; the turn's duration is on the first, so that sums are right."""
     now = milliseconds()
     return [
         {
@@ -242,10 +244,10 @@ def usage_rows(
             "cache_read_tokens": spent.cache_read_tokens,
             "cache_write_tokens": spent.cache_write_tokens,
             "cost_usd": spent.cost_usd if priced else None,
-            "duration_ms": result.duration_ms,
+            "duration_ms": 0 if position else result.duration_ms,
             "at": now,
         }
-        for spent in result.spent
+        for position, spent in enumerate(result.spent or [Spent("", 0, 0, 0, 0, 0.0)])
     ]
 
 

@@ -1,7 +1,6 @@
 """A user's folders, and paths that may not leave them."""
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,12 +49,12 @@ class Workspaces:
         return home / Path(real).relative_to(real_home)
 
     def private_tmp(self, owner: Owner, session_id: str) -> Path:
-        folder = self._tmp / session_id
+        folder = self.tmp(session_id)
         _make(folder, owner)
         return folder
 
-    def forget_tmp(self, session_id: str) -> None:
-        shutil.rmtree(self._tmp / session_id, ignore_errors=True)
+    def tmp(self, session_id: str) -> Path:
+        return self._tmp / session_id
 
     def kept_tmp(self) -> set[str]:
         return {entry.name for entry in self._tmp.iterdir()} if self._tmp.is_dir() else set()

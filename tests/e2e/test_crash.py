@@ -343,6 +343,24 @@ async def test_a_turn_that_ends_by_itself_while_the_server_stops_is_let_end(scen
         assert await stopping == 0
 
 
+async def test_a_turn_that_waited_for_a_place_when_the_server_stopped_runs_after_it(
+    tmp_path: Path, model: FakeModel
+) -> None:
+    model.add(text("one two", hold_after=1))
+    data = tmp_path / "data"
+    async with hosting(data, model, Policy(running=1)) as app, user(app) as api:
+        busy, patient = await api.create(), await api.create()
+        working = await api.query(busy["id"], "take your time")
+        await working.until("text")
+        waiting = await api.query(patient["id"], "me too")
+        await waiting.until("status", state="queued")
+    async with hosting(data, model) as app, user(app) as api:
+        assert last(await api.events(busy["id"]))["outcome"] == "interrupted"
+        back = await api.follow(patient["id"])
+        assert (await back.until("done"))["result"] == "You said: me too"
+        assert model.received == 2
+
+
 async def test_ctrl_c_ends_the_server_at_once_and_cleanly(scene: Scene) -> None:
     scene.model.on("go", hang())
     stream = await scene.api.query(scene.session_id, "go")

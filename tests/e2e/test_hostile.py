@@ -62,7 +62,7 @@ class Scene:
         """What the agent's shell printed."""
         self.model.add(tool("Bash", {"command": command}), text("Done."))
         events = await self.agent.ask(self.session_id, "go on")
-        assert last(events)["outcome"] == "ok"
+        assert last(events)["outcome"] == "ok", events
         return str(next(event["output"] for event in events if event["type"] == "tool_result"))
 
     async def won(self, command: str) -> bool:

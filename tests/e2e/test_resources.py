@@ -287,3 +287,31 @@ async def test_a_server_stopped_while_its_disk_is_full_ends_in_time_and_owes_not
     async with cramped.user() as api:
         assert last(await api.events(session["id"]))["outcome"] == "interrupted"
         assert last(await api.ask(session["id"], "go on"))["outcome"] == "ok"
+
+
+async def test_folders_too_deep_for_python_go_with_their_session(
+    api: Api, app: App, model: FakeModel
+) -> None:
+    deep = "cd /tmp; for i in $(seq 1500); do mkdir d && cd d; done; ln -s /etc here; echo made"
+    session = await api.create()
+    model.add(tool("Bash", {"command": deep}), text("Done."))
+    events = await api.ask(session["id"], "dig")
+    assert "made" in str([event["output"] for event in events if event["type"] == "tool_result"])
+    await api.delete(session["id"])
+    assert app.workspaces.kept_tmp() == set()
+    assert Path("/etc/passwd").exists()
+
+
+async def test_a_session_whose_folder_is_gone_can_be_deleted(
+    api: Api, app: App, model: FakeModel
+) -> None:
+    workspace = app.settings.data_dir / "users" / "admin" / "workspace"
+    await api.create()  # makes the workspace
+    (workspace / "gone").mkdir()
+    os.chown(workspace / "gone", workspace.stat().st_uid, workspace.stat().st_gid)
+    session = await api.create(cwd="gone")
+    await api.ask(session["id"], "hello")
+    (workspace / "gone").rmdir()
+    await api.delete(session["id"])
+    listed = (await api.request("GET", "/sessions"))["sessions"]
+    assert session["id"] not in [one["id"] for one in listed]

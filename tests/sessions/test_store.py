@@ -224,7 +224,16 @@ async def test_a_turn_is_finished_once_with_its_costs(db: Database, ann: Owner) 
     figures = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
     assert [used[0][name] for name in figures] == [10, 20, 30, 40]
     assert (used[0]["user"], used[0]["session_id"]) == (ann.id, made.id)
-    assert used[0]["duration_ms"] == 1234
+    assert sorted(row["duration_ms"] for row in used) == [0, 1234]
+
+
+async def test_a_turn_that_reached_no_model_has_a_row_too(db: Database, ann: Owner) -> None:
+    made = await session(db, ann)
+    prompt = await turn(db, made.id)
+    usage = store.usage_rows(ann, prompt, result(), priced=True)
+    await db.run(store.finish_turn, prompt, "interrupted", [], usage)
+    row: Any = await db.read(Usage.get)
+    assert (row.model, row.input_tokens, row.cost_usd, row.duration_ms) == ("", 0, 0.0, 1234)
 
 
 async def test_an_invented_price_is_not_kept(db: Database, ann: Owner) -> None:
