@@ -47,7 +47,7 @@ async def figures(stage: Stage) -> list[Figure]:
             session = _session(wire, DELTAS)
             rates = [_burst(server, session) for _ in range(stage.rounds)]
     return [
-        at_least("events a second to a client", median(rates), 80_000, "/s", spread(rates, 1, "")),
+        at_least("events a second to a client", median(rates), 80_000, "/s", spread(rates, "/s")),
         at_most("memory growth, one of two clients stalled", grown / memory.MIB, 32, " MiB"),
     ]
 

@@ -8,6 +8,7 @@ import time
 from bench.wire import raw_request
 
 PIECE = 256 * 1024
+TAIL = 4096
 DONE = b'"type":"done"'
 
 
@@ -22,7 +23,7 @@ def count(host: str, port: int, session_id: str) -> dict[str, object]:
         events = last.count(b"\n")
         while piece := connection.recv(PIECE):
             events += piece.count(b"\n")
-            last = last[-PIECE:] + piece if len(piece) < PIECE else piece
+            last = (last + piece)[-TAIL:]
         seconds = time.perf_counter() - began
     return {"events": events, "seconds": seconds, "done": DONE in last}
 

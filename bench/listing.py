@@ -30,7 +30,7 @@ async def figures(stage: Stage) -> list[Figure]:
             loads = Load(server.url), Load(bare)
             rounds = [(loads[0].rate(), loads[1].rate()) for _ in range(stage.rounds)]
     ours, theirs = zip(*rounds, strict=True)
-    detail = f"{spread(ours, 1, '/s')} / {spread(theirs, 1, '/s')}"
+    detail = " / ".join(spread(each, "/s") for each in (ours, theirs))
     ratio = median(ours) / median(theirs)
     return [at_least("GET /sessions with 10 / bare aiohttp", ratio, 0.25, "×", detail)]
 

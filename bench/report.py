@@ -8,36 +8,30 @@ from dataclasses import dataclass
 
 from sessions import admission
 
-MS = 1000.0
-
 
 @dataclass(frozen=True, slots=True)
 class Figure:
     name: str
     measured: str
     target: str
-    ok: bool | None = None  # None: told for comparison
+    ok: bool
 
 
 def at_most(name: str, value: float, limit: float, unit: str, detail: str = "") -> Figure:
-    return Figure(name, _told(value, unit, detail), f"≤ {limit:g}{unit}", value <= limit)
+    return Figure(name, _told(value, unit, detail), f"≤ {number(limit)}{unit}", value <= limit)
 
 
 def at_least(name: str, value: float, limit: float, unit: str, detail: str = "") -> Figure:
-    return Figure(name, _told(value, unit, detail), f"≥ {limit:,g}{unit}", value >= limit)
+    return Figure(name, _told(value, unit, detail), f"≥ {number(limit)}{unit}", value >= limit)
 
 
-def told(name: str, samples: Sequence[float], factor: float, unit: str) -> Figure:
-    return Figure(name, spread(samples, factor, unit), "")
-
-
-def spread(samples: Sequence[float], factor: float, unit: str) -> str:
+def spread(samples: Sequence[float], unit: str) -> str:
     """The median, and between which values the middle half lies."""
-    middle = number(statistics.median(samples) * factor)
+    middle = f"{number(statistics.median(samples))}{unit}"
     if len(samples) < 2:
-        return f"{middle}{unit}"
+        return middle
     low, _, high = statistics.quantiles(samples, n=4, method="inclusive")
-    return f"{middle}{unit} ({number(low * factor)} … {number(high * factor)})"
+    return f"{middle} ({number(low)} … {number(high)})"
 
 
 def number(value: float) -> str:
@@ -45,8 +39,10 @@ def number(value: float) -> str:
 
 
 def table(figures: Sequence[Figure]) -> str:
-    rows = [("figure", "measured", "target", "")]
-    rows += [(each.name, each.measured, each.target, _verdict(each)) for each in figures]
+    rows = [("figure", "measured [medians, and where the middle half lies]", "target", "")]
+    rows += [
+        (each.name, each.measured, each.target, "ok" if each.ok else "MISSED") for each in figures
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
@@ -63,7 +59,3 @@ def machine(cli_version: str) -> str:
 
 def _told(value: float, unit: str, detail: str) -> str:
     return f"{number(value)}{unit}" + (f"  [{detail}]" if detail else "")
-
-
-def _verdict(figure: Figure) -> str:
-    return "" if figure.ok is None else "ok" if figure.ok else "MISSED"

@@ -23,12 +23,13 @@ class Stage:
     rounds: int
 
     def server(self, name: str, **settings: str) -> AbstractAsyncContextManager[Server]:
+        settings = {"CLAUDE_BIN": str(self.cli), **settings}
         return serving(self.folder / name, self.model, **settings)
 
 
 @contextmanager
 def stage(rounds: int) -> Iterator[Stage]:
-    cli = config.find_claude(config.read({}))
+    cli = config.find_claude(config.from_environment())
     with (
         tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder,
         program("tests.fakes.model") as url,
